@@ -273,7 +273,9 @@ class Perceiver(nn.Module):
         memory: Memory = self.head.memory(self._latents(tokens), tokens)
         return memory
 
-    def rollout(self, tokens: Mapping[str, Tokens]) -> dict[str, Float[Tensor, "batch latents *grid"]]:
+    def rollout(
+        self, tokens: Mapping[str, Tokens], *, by_norm: bool = False
+    ) -> dict[str, Float[Tensor, "batch latents *grid"]]:
         """Return how much of each of the fused tokens reaches each latent, by modality; see `Encoder.rollout`.
 
         Raises:
@@ -281,7 +283,7 @@ class Perceiver(nn.Module):
         """
         if not isinstance(self.encoder, Encoder):
             raise ValueError(f"rollout: expected a perceiver.Encoder, got {type(self.encoder).__name__}.")
-        reached = self.encoder.rollout(list(tokens.values()), **self._reads_of(tokens))
+        reached = self.encoder.rollout(list(tokens.values()), **self._reads_of(tokens), by_norm=by_norm)
         return dict(zip(tokens, reached, strict=True))
 
     def sources(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Sources:
@@ -302,7 +304,7 @@ class Perceiver(nn.Module):
             torch.Size([2, 4, 5, 8, 8])
         """
         with torch.no_grad():
-            return Sources(latents=self.rollout(self.tokens(inputs, masks)))
+            return Sources(latents=self.rollout(self.tokens(inputs, masks), by_norm=True))
 
     @torch.no_grad()
     def attention_of_ids(
@@ -315,7 +317,8 @@ class Perceiver(nn.Module):
         """Return how much the prediction of the id after each of `ids` attends to each token of the inputs.
 
         Means over the layers and heads of a `CausalDecoder`, `(B, L, *grid)` by modality: directly for written tokens,
-        through `rollout` for latents. The weights of an id over all modalities sum to 1 if the sample has a valid token.
+        through `rollout` by norms for latents. The weights of an id over all modalities sum to 1 if the sample has a valid
+        token.
 
         Args:
             inputs, masks: see `tokens`.
@@ -328,7 +331,7 @@ class Perceiver(nn.Module):
             raise ValueError(_no_memory("Perceiver.attention_of_ids", self.head))
         tokens = self.tokens(inputs, masks)
         memory = self.head.memory(self._latents(tokens), tokens)
-        sources = Sources(latents=self.rollout(tokens) if LATENTS in memory.blocks else {})
+        sources = Sources(latents=self.rollout(tokens, by_norm=True) if LATENTS in memory.blocks else {})
         return sources.averaged(self.head.attention_weights(memory, ids))
 
     def target_outputs(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import CrossAttend, Form, SelfAttend
-from perceiver.encoders.reads import Observe, batch_of, shares_by_block, weights_by_block
+from perceiver.encoders.reads import Observe, batch_of, share_read, shares_by_block, weights_by_block
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_positive
 from perceiver.runtime.regularising import regularising
@@ -212,27 +212,34 @@ class Encoder(nn.Module):
         return shares
 
     def rollout(
-        self, tokens: Sequence[Tokens], reads: Sequence[Sequence[int]] | None = None
+        self, tokens: Sequence[Tokens], reads: Sequence[Sequence[int]] | None = None, *, by_norm: bool = False
     ) -> tuple[Float[Tensor, "batch latents *grid"], ...]:
         """Return how much of each token reaches each latent through all layers: one tensor `(B, N, *grid)` per block.
 
         Attention rollout (Abnar and Zuidema 2020, arXiv:2005.00928): the weights of each layer, averaged over heads and,
         for the residual, with the identity, are multiplied. The shares of a latent over all tokens sum to less than 1; the
-        rest belongs to the learned latents. See `forward` for arguments and errors.
+        rest belongs to the learned latents. See `forward` for the other arguments and errors.
+
+        Args:
+            tokens: see `forward`.
+            reads: see `forward`.
+            by_norm: weigh what a latent reads and what it keeps by their norms (Kobayashi et al. 2021, arXiv:2109.07152),
+                instead of half and half: a latent usually keeps far more than it reads from other latents.
         """
         sizes = [block.num_tokens for block in tokens]
-        batch = batch_of(tokens)
-        reached = self.latents.new_zeros(batch, self.num_latents, sum(sizes))
+        reached = self.latents.new_zeros(batch_of(tokens), self.num_latents, sum(sizes))
 
         def observe(layer: CrossAttend, latents: Tensor, read: Sequence[Tokens], places: Sequence[int]) -> None:
             nonlocal reached
             weights = weights_by_block(layer, latents, read, places=places, tokens=tokens)
-            own = [weight.mean(dim=1).flatten(2).expand(batch, -1, -1) for weight in weights]
-            reached = 0.5 * torch.cat(own, dim=-1) + 0.5 * reached
+            share = share_read(layer.attention(latents, read), latents) if by_norm and places else 0.5
+            own = torch.cat([weight.mean(dim=1).flatten(2) for weight in weights], dim=-1)
+            reached = share * own + (1 - share) * reached
 
         def observe_self(layer: SelfAttend, latents: Tensor) -> None:
             nonlocal reached
-            reached = 0.5 * layer.attention.weights(latents).mean(dim=1) @ reached + 0.5 * reached
+            share = share_read(layer.attention(latents), latents) if by_norm else 0.5
+            reached = share * (layer.attention.weights(latents).mean(dim=1) @ reached) + (1 - share) * reached
 
         self._run(tokens, reads, observe=observe, observe_self=observe_self)
         pieces = reached.split(sizes, dim=-1)

@@ -50,6 +50,15 @@ def shares_by_block(
     return tuple(whole)
 
 
+def share_read(
+    read: Float[Tensor, "#batch latents channels"], kept: Float[Tensor, "#batch latents channels"]
+) -> Float[Tensor, "#batch latents 1"]:
+    """Return the norm of what attention adds to each latent, as a share of it and the norm of the latent itself."""
+    added, own = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (read, kept))
+    share: Tensor = added / (added + own).clamp(min=torch.finfo(added.dtype).tiny)
+    return share
+
+
 def batch_of(tokens: Sequence[Tokens]) -> int:
     """Return the batch size of blocks of which some may be shared by all samples."""
     return max((block.batch for block in tokens), default=1)

@@ -15,7 +15,7 @@ def test_maps_are_composed_and_keep_their_sums(memory: str) -> None:
     masks["image"] = torch.tensor([True, True, False, True])
     ids = torch.randint(0, VOCABULARY, (4, 7))
     with torch.no_grad():
-        kept, rollout = one.memory(x, masks), one.rollout(one.tokens(x, masks))
+        kept, rollout = one.memory(x, masks), one.rollout(one.tokens(x, masks), by_norm=True)
         layers = one.head.attention_weights(kept, ids)
     latents = torch.cat([rollout["image"].flatten(2), rollout["text"]], dim=2)
     latents = latents / latents.sum(dim=2, keepdim=True)

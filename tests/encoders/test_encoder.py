@@ -559,6 +559,34 @@ def test_attention_of_tokens_that_all_samples_share(method: str) -> None:
             torch.testing.assert_close(total, torch.full_like(total, float(place == read)))
 
 
+def test_rollout_by_norm_follows_what_is_added_to_each_latent() -> None:
+    """Against the definition, layer by layer; a layer that adds nothing passes nothing on."""
+    model, tokens = encoder(num_cross_attends=2, num_blocks=2, share_blocks=False).eval(), two_blocks()
+    idle = model.blocks[1][0]
+    for parameter in idle.attention.output.parameters():
+        torch.nn.init.zeros_(parameter)
+    latents, reached = model.latents[None], torch.zeros(1)
+
+    def follow(added: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        share = added.norm(dim=-1) / (added.norm(dim=-1) + latents.norm(dim=-1))
+        return torch.einsum("bn,bnt->bnt", share.expand(2, -1), mixed) + reached * (1 - share[..., None])
+
+    with torch.no_grad():
+        for step, block in enumerate(model.blocks):
+            read = model.cross_attends[min(step, len(model.cross_attends) - 1)]
+            weights = torch.cat([w.mean(dim=1).flatten(2) for w in read.attention.weights(latents, tokens)], dim=2)
+            reached = follow(read.attention(latents, tokens), weights)
+            latents = read(latents, tokens)
+            for layer in block:
+                before = reached
+                reached = follow(layer.attention(latents), layer.attention.weights(latents).mean(dim=1) @ reached)
+                assert torch.equal(before, reached) == (layer is idle)
+                latents = layer(latents)
+        found = model.rollout(tokens, by_norm=True)
+    torch.testing.assert_close(torch.cat([piece.flatten(2) for piece in found], dim=2), reached)
+    assert not torch.allclose(found[0], model.rollout(tokens)[0])
+
+
 def test_cross_attends_run_before_the_first_blocks_only() -> None:
     encoder = Encoder(
         token_channels=5, num_latents=3, latent_channels=8, num_cross_attends=1, num_blocks=3, num_layers_per_block=1,
