@@ -21,13 +21,13 @@ from perceiver.tokens.positions import grid_coordinates
 
 
 @given(layouts(offsets=(0.0, 3.0)), st.integers(1, 3), st.integers(1, 5), st.booleans())
-@settings(max_examples=100)
+@settings(max_examples=150)
 def test_equals_the_dense_formula_in_float64(plan: list[Layout], heads: int, rows: int, shared: bool) -> None:
     check_in_float64(factored_attention, plan, heads=heads, rows=rows, shared=shared)
 
 
 @given(layouts(), st.integers(1, 2), st.integers(1, 4))
-@settings(max_examples=16)
+@settings(max_examples=25)
 def test_float32_is_as_accurate_as_the_dense_form(plan: list[Layout], heads: int, rows: int) -> None:
     check_in_float32(factored_attention, plan, heads=heads, rows=rows)
 
@@ -110,7 +110,7 @@ def test_sample_without_valid_token_reads_zeros_in_every_form() -> None:
 
 
 @given(layouts(max_blocks=1), st.integers(1, 5))
-@settings(max_examples=50)
+@settings(max_examples=80)
 def test_neighbours_in_the_batch_change_no_bit(plan: list[Layout], rows: int) -> None:
     torch.manual_seed(plan[0].seed)
     (block,) = converted(build(plan), torch.float32)
@@ -128,18 +128,19 @@ def test_neighbours_in_the_batch_change_no_bit(plan: list[Layout], rows: int) ->
             eps=1e-5,
             standardise=native.standardise,
         )
+        # What is removed from a part that all samples share may depend on the masks of all: results agree to rounding then.
+        if not all(torch.equal(a, b) for a, b in zip(alone.parts, together.parts, strict=True) if b.shape[0] == 1):
+            continue
         own_sums, own_lse = read_tokens(queries, list(alone.parts), alone.rstd, alone.mask)
         torch.testing.assert_close(own_sums[0], sums[number], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(own_lse[0], lse[number], rtol=1e-5, atol=1e-5)
-        # Masks of neighbours count where a part that they share stands far from zero, and only to rounding.
-        if plan[0].offset == 0.0 or plan[0].mask == "none":
-            valid = slice(None) if alone.mask is None else alone.mask[0]
-            assert torch.equal(alone.rstd[0][valid], together.rstd.expand(block.batch, -1, -1)[number][valid])
-            found, found_lse = native.read_tokens(queries, list(together.parts), together.rstd, together.mask)
-            own_found, own_found_lse = native.read_tokens(queries, list(alone.parts), alone.rstd, alone.mask)
-            if native.availability().library is not None:
-                assert torch.equal(own_found[0], found[number])
-                assert torch.equal(own_found_lse[0], found_lse[number])
+        valid = slice(None) if alone.mask is None else alone.mask[0]
+        assert torch.equal(alone.rstd[0][valid], together.rstd.expand(block.batch, -1, -1)[number][valid])
+        found, found_lse = native.read_tokens(queries, list(together.parts), together.rstd, together.mask)
+        own_found, own_found_lse = native.read_tokens(queries, list(alone.parts), alone.rstd, alone.mask)
+        if native.availability().library is not None:
+            assert torch.equal(own_found[0], found[number])
+            assert torch.equal(own_found_lse[0], found_lse[number])
 
 
 def test_result_of_a_sample_does_not_depend_on_its_batch() -> None:

@@ -48,7 +48,7 @@ def deviations(parts: list[Tensor], grid: tuple[int, int]) -> Tensor:
 
 
 @given(cases())
-@settings(max_examples=60)
+@settings(max_examples=120)
 def test_equal_the_statistics_of_expanded_tokens(case: Case) -> None:
     exact = [part.clone().requires_grad_() for part in case.parts]
     own = [part.float().requires_grad_() for part in case.parts]
