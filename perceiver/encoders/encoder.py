@@ -232,7 +232,7 @@ class Encoder(nn.Module):
         def observe(layer: CrossAttend, latents: Tensor, read: Sequence[Tokens], places: Sequence[int]) -> None:
             nonlocal reached
             weights = weights_by_block(layer, latents, read, places=places, tokens=tokens)
-            share = share_read(layer.attention(latents, read), latents) if by_norm and places else 0.5
+            share = share_read(layer.attention(latents, read), latents) if by_norm else 0.5
             own = torch.cat([weight.mean(dim=1).flatten(2) for weight in weights], dim=-1)
             reached = share * own + (1 - share) * reached
 
@@ -272,12 +272,12 @@ class Encoder(nn.Module):
                 assert isinstance(layer, CrossAttend)
                 places = range(len(tokens)) if reads is None else reads[step]
                 blocks = [tokens[place] for place in places]
+                if reads is not None and not blocks:
+                    blocks = [self._nothing()]
                 if observe is not None:
                     observe(layer, latents, blocks, places)
                     if step + 1 == self.num_cross_attends and observe_self is None:
                         return latents  # nothing left to observe
-                if reads is not None and not blocks:
-                    blocks = [self._nothing()]
                 latents = _run_layer(layer, latents, blocks, checkpointed=self.checkpoint_activations and self.training)
             block = self.blocks[_at(step, self.blocks)]
             latents = block(latents) if observe_self is None else self._observed(block, latents, observe_self)

@@ -568,8 +568,8 @@ def test_rollout_by_norm_follows_what_is_added_to_each_latent() -> None:
     latents, reached = model.latents[None], torch.zeros(1)
 
     def follow(added: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        share = added.norm(dim=-1) / (added.norm(dim=-1) + latents.norm(dim=-1))
-        return torch.einsum("bn,bnt->bnt", share.expand(2, -1), mixed) + reached * (1 - share[..., None])
+        share = added.norm(dim=-1, keepdim=True) / (added.norm(dim=-1) + latents.norm(dim=-1))[..., None]
+        return share * mixed + (1 - share) * reached
 
     with torch.no_grad():
         for step, block in enumerate(model.blocks):

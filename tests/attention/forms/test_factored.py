@@ -128,19 +128,18 @@ def test_neighbours_in_the_batch_change_no_bit(plan: list[Layout], rows: int) ->
             eps=1e-5,
             standardise=native.standardise,
         )
-        # What is removed from a part that all samples share may depend on the masks of all: results agree to rounding then.
-        if not all(torch.equal(a, b) for a, b in zip(alone.parts, together.parts, strict=True) if b.shape[0] == 1):
-            continue
         own_sums, own_lse = read_tokens(queries, list(alone.parts), alone.rstd, alone.mask)
         torch.testing.assert_close(own_sums[0], sums[number], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(own_lse[0], lse[number], rtol=1e-5, atol=1e-5)
-        valid = slice(None) if alone.mask is None else alone.mask[0]
-        assert torch.equal(alone.rstd[0][valid], together.rstd.expand(block.batch, -1, -1)[number][valid])
-        found, found_lse = native.read_tokens(queries, list(together.parts), together.rstd, together.mask)
-        own_found, own_found_lse = native.read_tokens(queries, list(alone.parts), alone.rstd, alone.mask)
-        if native.availability().library is not None:
-            assert torch.equal(own_found[0], found[number])
-            assert torch.equal(own_found_lse[0], found_lse[number])
+        # Masks of neighbours count where a part that they share stands far from zero, and only to rounding.
+        if plan[0].offset == 0.0 or plan[0].mask == "none":
+            valid = slice(None) if alone.mask is None else alone.mask[0]
+            assert torch.equal(alone.rstd[0][valid], together.rstd.expand(block.batch, -1, -1)[number][valid])
+            found, found_lse = native.read_tokens(queries, list(together.parts), together.rstd, together.mask)
+            own_found, own_found_lse = native.read_tokens(queries, list(alone.parts), alone.rstd, alone.mask)
+            if native.availability().library is not None:
+                assert torch.equal(own_found[0], found[number])
+                assert torch.equal(own_found_lse[0], found_lse[number])
 
 
 def test_result_of_a_sample_does_not_depend_on_its_batch() -> None:
@@ -208,4 +207,4 @@ print(grown)
 """
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 30_000, "kilobytes"
+    assert int(done.stdout) < 28_000, "kilobytes"
