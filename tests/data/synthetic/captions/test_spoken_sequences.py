@@ -151,7 +151,7 @@ def test_bad_settings(root: Path, settings: dict[str, Any], message: str) -> Non
 def test_from_the_command_line(root: Path, tmp_path: Path) -> None:
     size = (
         "model.encoder.num_latents=2", "model.encoder.latent_channels=8", "model.encoder.num_self_heads=2",
-        "model.encoder.num_cross_heads=1", "model.adapters.audio.stage_channels=[4,4]",
+        "model.encoder.num_cross_heads=1", "model.adapters.audio.stage_channels=[4,4]", "model.adapters.audio.strides=[2,2]",
     )  # fmt: skip
     settings = [f"data.{name}={str(value).lower()}" for name, value in SMALL.items()]
     code, out, err = run(
