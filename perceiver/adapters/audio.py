@@ -145,6 +145,7 @@ class _LogMelTokens(nn.Module, ABC):
         epsilon: float = 1e-6,
         mean: float = 0.0,
         std: float = 1.0,
+        subtract_mean: bool = False,
         augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -162,6 +163,7 @@ class _LogMelTokens(nn.Module, ABC):
             mean=mean,
             std=std,
         )
+        self.subtract_mean = subtract_mean
         self.augment = augment
         self.position = position
         self.content_channels = self._token_channels(audio_channels, num_mels)
@@ -185,16 +187,25 @@ class _LogMelTokens(nn.Module, ABC):
 
         Windows overlap, so a frame reveals a little of its neighbours: hide spans of several frames.
         """
-        x, _ = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
-        return Content(values=self._arranged(self.log_mel(x)))
+        spectrum, _ = self._spectrum(x, mask)
+        return Content(values=self._arranged(spectrum))
 
     def _values_and_times(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """The augmented spectrum `(B, *grid, values)`, the times of its hops, and their validity `(B, T)`."""
+        spectrum, hops = self._spectrum(x, mask)
+        values = self._arranged(spectrum if self.augment is None else self.augment(spectrum))
+        return values, _frame_times(values.shape[1], self.log_mel.step_seconds, self.duration_seconds, x.device), hops
+
+    def _spectrum(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The normalised spectrum `(B, audio_channels, num_mels, T)` and the validity of its hops `(B, T)`."""
         x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
         spectrum = self.log_mel(x)
-        values = self._arranged(spectrum if self.augment is None else self.augment(spectrum))
-        times = _frame_times(values.shape[1], self.log_mel.step_seconds, self.duration_seconds, x.device)
-        return values, times, None if mask is None else patch_mask(mask, (self.log_mel.hop,))
+        hops = None if mask is None else patch_mask(mask, (self.log_mel.hop,))
+        if not self.subtract_mean:
+            return spectrum, hops
+        valid = torch.ones_like(spectrum[:, :1, :1]) if hops is None else hops[:, None, None].to(spectrum.dtype)
+        mean = (spectrum * valid).sum(dim=-1, keepdim=True) / valid.sum(dim=-1, keepdim=True).clamp(min=1)
+        return spectrum - mean, hops
 
 
 class LogMelFrames(_LogMelTokens):
@@ -212,6 +223,9 @@ class LogMelFrames(_LogMelTokens):
         min_hertz, max_hertz: the range of the mel bands; None is half the sample rate.
         epsilon: added to the power before the logarithm; silence becomes log(epsilon).
         mean, std: statistics of log-mel values in the training data; tokens hold `(log(power + epsilon) - mean) / std`.
+        subtract_mean: subtract from each mel band its mean over the valid hops of the recording: what a microphone, a room
+            and the loudness add to all hops (Atal 1974, "Effectiveness of linear prediction characteristics of the speech
+            wave for automatic speaker identification and verification").
         augment: a module applied to the normalised spectrum `(B, audio_channels, num_mels, T)`, such as `SpectrumMasking`;
             it returns a spectrum of the same shape, unchanged in evaluation mode.
 
@@ -252,7 +266,7 @@ class LogMelBins(_LogMelTokens):
 
     Args:
         audio_channels, sample_rate, num_mels, window_seconds, hop_seconds, duration_seconds, min_hertz,
-            max_hertz, epsilon, mean, std, augment: as in `LogMelFrames`.
+            max_hertz, epsilon, mean, std, subtract_mean, augment: as in `LogMelFrames`.
         position: encoding of two coordinates: the time of the middle of the hop, and the mel band from -1
             (lowest) to 1 (highest).
 

@@ -152,7 +152,7 @@ class LogMelConvStages(nn.Module):
 
     Args:
         audio_channels, sample_rate, num_mels, window_seconds, hop_seconds, duration_seconds, min_hertz,
-            max_hertz, epsilon, mean, std, augment: as in `LogMelFrames`.
+            max_hertz, epsilon, mean, std, subtract_mean, augment: as in `LogMelFrames`.
         position: encoding of one coordinate, the time of the middle of the token's hops.
         stage_channels: width after each convolution over three frames.
         strides: stride of each convolution, 1 or 2; two of 2 make a token of four hops.
@@ -190,6 +190,7 @@ class LogMelConvStages(nn.Module):
         epsilon: float = 1e-6,
         mean: float = 0.0,
         std: float = 1.0,
+        subtract_mean: bool = False,
         augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -206,6 +207,7 @@ class LogMelConvStages(nn.Module):
             epsilon=epsilon,
             mean=mean,
             std=std,
+            subtract_mean=subtract_mean,
             augment=augment,
         )
         self.stages = ConvStages(

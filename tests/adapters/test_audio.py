@@ -342,6 +342,54 @@ def test_speech_is_near_unit_scale_with_its_own_mean_and_std(digits: list[Tensor
     assert abs(scaled.std().item() - 1) < 1e-3
 
 
+# ---------------------------------------------------------------- the mean of a recording
+
+
+def without_mean(*, audio_channels: int = 1) -> LogMelFrames:
+    adapter = log_mel_frames(audio_channels=audio_channels)
+    adapter.subtract_mean = True
+    return adapter
+
+
+@pytest.mark.parametrize("make", [log_mel_frames, log_mel_bins])
+def test_each_band_of_each_channel_loses_its_mean(make) -> None:
+    x, adapter = torch.randn(3, 2, 900), make(audio_channels=2)
+    content = adapter(x).parts[0]
+    adapter.subtract_mean = True
+    torch.testing.assert_close(adapter(x).parts[0], content - content.mean(dim=1, keepdim=True), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(adapter.content(x).values, adapter(x).parts[0])
+
+
+@given(lengths=st.lists(st.integers(1, 700), min_size=1, max_size=4), extra=st.integers(0, 300), seed=st.integers(0, 1000))
+@settings(max_examples=20)
+def test_the_mean_is_that_of_the_valid_hops(lengths: list[int], extra: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    recordings = [torch.randn(1, length, generator=generator) for length in lengths]
+    x, mask = padded(recordings, extra=extra)
+    together = without_mean()(x, mask)
+    for row, recording in enumerate(recordings):
+        torch.testing.assert_close(valid(together, row), valid(without_mean()(recording[None]), 0), rtol=1e-5, atol=1e-5)
+
+
+def test_loudness_and_a_filter_are_lost_with_the_mean() -> None:
+    """A filter shorter than the window multiplies spectra, so that it adds to their logarithms."""
+    x = torch.randn(1, 1, 16_000)
+    filtered = torch.nn.functional.conv1d(nn.functional.pad(x, (1, 0)), torch.tensor([[[-0.9, 1.0]]]))
+    [plain, louder, brighter] = [without_mean()(wave).parts[0][:, 3:-3] for wave in (x, 20 * x, filtered)]
+    torch.testing.assert_close(louder, plain, rtol=0, atol=1e-3)
+    assert float((brighter - plain).abs().mean()) < 0.2
+    [before, after] = [log_mel_frames()(wave).parts[0][:, 3:-3] for wave in (x, filtered)]
+    assert float((after - before).abs().mean()) > 0.8
+
+
+def test_an_absent_recording_has_no_mean() -> None:
+    x = torch.randn(2, 1, 500)
+    x[1] = float("nan")
+    tokens = without_mean()(x, torch.tensor([True, False]))
+    assert tokens.parts[0].isfinite().all()
+    torch.testing.assert_close(valid(tokens, 0), valid(without_mean()(x[:1]), 0), rtol=1e-5, atol=1e-5)
+
+
 # ---------------------------------------------------------------- precision
 
 
