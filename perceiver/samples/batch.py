@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -95,6 +95,11 @@ class Batch:
         groundings = None if self.groundings is None else [self.groundings[row] for row in numbers]
         ids = [self.ids[row] for row in numbers] if self.ids else []
         return replace(self._map(lambda x: x[rows]), ids=ids, groundings=groundings)
+
+    def only(self, names: Collection[str]) -> Batch:
+        """Return the batch without its other modalities: they are present in no sample."""
+        nowhere = torch.zeros(self.size, dtype=torch.bool, device=first_tensor(next(iter(self.inputs.values()))).device)
+        return replace(self, masks={**self.masks, **{name: nowhere for name in self.inputs if name not in names}})
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the DataLoader."""

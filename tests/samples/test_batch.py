@@ -418,3 +418,13 @@ def test_flags_with_channels_first_are_padded_to_the_grid_of_the_values() -> Non
     assert parts["present"][0].tolist() == [[True, False, True, False, False], [False, True, True, False, False]]
     assert bool(parts["present"][1].all())
     assert batch.masks["it"].tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+
+
+def test_only_some_modalities() -> None:
+    present = torch.tensor([True, False])
+    batch = Batch(inputs={"a": torch.rand(2, 3), "b": {"x": torch.rand(2, 1)}}, masks={"a": present}, ids=["p", "q"])
+    left = batch.only(["a"])
+    assert torch.equal(left.masks["a"], present)
+    assert left.masks["b"].tolist() == [False, False]
+    assert left.inputs is batch.inputs
+    assert "b" not in batch.masks

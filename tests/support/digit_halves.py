@@ -26,6 +26,10 @@ class DigitHalves(DigitTargets):
             self._spec = {"modalities": {"image": spec, "lower": dict(spec)}, "target": target, "num_classes": 10}
         return deepcopy(self._spec)
 
+    @spec.setter
+    def spec(self, value: dict[str, Any]) -> None:
+        self._spec = deepcopy(value)
+
     def _loader(self, split: str) -> DataLoader[Any]:
         samples = []
         for number, index in enumerate(self.index[split].tolist()):

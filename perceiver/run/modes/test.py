@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from perceiver import checkpoints
 from perceiver.data.loading.folds import Fold
+from perceiver.model import Perceiver
 from perceiver.run.assembly.data import make_data
 from perceiver.run.assembly.spec import class_names, use_stored_spec
 from perceiver.run.assembly.task import check_task, make_task
@@ -32,6 +33,24 @@ from perceiver.run.reporting.figures import ConfusionFigures
 from perceiver.run.reporting.metrics import last_metrics, monitored
 from perceiver.run.reporting.report.callback import write_report
 from perceiver.run.run_directory import RunDirectory
+from perceiver.samples.batch import Batch
+
+
+class OnlyModalities(Callback):
+    """Masks all but some modalities in every sample of a test.
+
+    Args:
+        names: the modalities that stay.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = frozenset(names)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Mask the others, in place: Lightning hands on the batch that it has."""
+        batch.masks = batch.only(self.names).masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +60,12 @@ class Test:
     Args:
         ckpt_path: the checkpoint, or its run directory; of a cross-validation, all folds, whose predictions are averaged.
         generation: how texts are generated, as arguments of `Decoding`; None: as the checkpoint is configured.
+        modalities: those that the model is given; the others are masked in all samples. None: all.
     """
 
     ckpt_path: str | None
     generation: Mapping[str, Any] | None = None
+    modalities: Sequence[str] | None = None
 
     def run(self, config: DictConfig) -> float | None:
         """Test the checkpoint, and return the metric that chose the best checkpoint, computed on the test split."""
@@ -67,7 +88,8 @@ class Test:
         seed_everything(int(plain["seed"]), workers=True, verbose=False)
         task = make_task(plain, model, spec)
         with RunDirectory(Path(config.run_dir)).locked() as directory:
-            trainer = make_trainer(plain, [ConfusionFigures(directory=directory.path, names=class_names(spec), best=None)])
+            confusion = ConfusionFigures(directory=directory.path, names=class_names(spec), best=None)
+            trainer = make_trainer(plain, [confusion, *self._given(model)])
             directory.begin_test(trainer, plain)
             started = time.monotonic()
             until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, verbose=False))
@@ -82,11 +104,21 @@ class Test:
         score = metrics.get((monitored(trainer) or "").replace("val/", "test/", 1))
         return None if score is None else float(score)
 
+    def _given(self, model: Perceiver) -> list[Callback]:
+        """Return what leaves out the modalities that the model is not given."""
+        if self.modalities is None:
+            return []
+        names, known = list(self.modalities), sorted(model.adapters)
+        if not names or not set(names) <= set(known):
+            raise ValueError(f"modalities: expected one or more of {', '.join(known)}, or null for all; got {names}.")
+        return [OnlyModalities(names)]
+
     def _test_average(self, folds: CrossValidationDirectory, config: DictConfig) -> float | None:
         """Test the average of the predictions of all folds, on samples that no fold was trained on."""
         started = time.monotonic()
-        if self.generation is not None:
-            raise ValueError(f"generation: expected null, since {folds.path} is a cross-validation, got {self.generation}.")
+        for name, value in (("generation", self.generation), ("modalities", self.modalities)):
+            if value is not None:
+                raise ValueError(f"{name}: expected null, since {folds.path} is a cross-validation, got {value}.")
         recipes = [checkpoints.read(file) for file in folds.checkpoints()]
         recipe = recipes[0]
         check_task(config.task, recipe)
