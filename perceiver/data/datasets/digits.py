@@ -4,10 +4,12 @@ Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits" (UCI
 test set.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 
 from perceiver.data.loading.folds import Fold
 from perceiver.data.loading.images import Images, LabelledImages, image_spec, image_statistics
@@ -70,10 +72,10 @@ class Digits(Source):
         return image_statistics(training)
 
     def _split_off_test(self) -> tuple[LabelledImages, LabelledImages]:
-        pixels, labels = load_digits(return_X_y=True)
+        pixels, labels = _read()
         images = LabelledImages(
-            pixels=torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 8, 8),
-            labels=torch.from_numpy(labels).long(),
+            pixels=pixels,
+            labels=labels,
             ids="digits",
             numbers=torch.arange(len(labels)),
             value_range=VALUE_RANGE,
@@ -83,3 +85,10 @@ class Digits(Source):
         else:
             kept, taken = self.fold.split(images.labels, seed=self.split_seed, name="the digits")
         return images.take(kept), images.take(taken)
+
+
+@cache
+def _read() -> tuple[Tensor, Tensor]:
+    """Pixels and labels, which scikit-learn has in a compressed text file; a run needs them for training and for testing."""
+    pixels, labels = load_digits(return_X_y=True)
+    return torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 8, 8), torch.from_numpy(labels).long()
