@@ -449,8 +449,9 @@ def test_augmentation_is_a_list_to_choose_from(tmp_path: Path, monkeypatch: pyte
 def test_experiments(name: str) -> None:
     if name in (*AUTOENCODERS, *GENERATORS, *PROMPTED):
         pytest.skip("has a test of its own")
+    large = ("audioset", "imagenet", "modelnet40")
     # Large recipes take minutes for a batch: with fewer and narrower latents they are the same otherwise.
-    small = ["model.encoder.num_latents=4", "model.encoder.latent_channels=16"] if name.startswith("imagenet") else []
+    small = ["model.encoder.num_latents=4", "model.encoder.latent_channels=16"] if name.startswith(large) else []
     small += ["data.manifest=m.csv", "data.modalities={image: image}"] if name == "manifest" else []
     small += ["init_from=nowhere"] if name.endswith("finetune") else []
     if name == "perceiver_io_masked_lm":
