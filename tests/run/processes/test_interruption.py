@@ -19,9 +19,10 @@ from perceiver.run.modes import fit
 
 RUN = (
     "data=digits", "model.encoder.num_latents=4", "model.encoder.latent_channels=16", "model.encoder.num_self_heads=2",
-    "model.encoder.dropout=0.1", "data.batch_size=128", "trainer.max_epochs=2", "trainer.accelerator=cpu",
-    "trainer.devices=1", "logger=csv", "callbacks.samples=null", "callbacks.attention=null",
-    "callbacks.attention_by_modality=null", "callbacks.attention_modalities=null", "callbacks.report=null", "test=false",
+    "model.encoder.num_blocks=1", "model.encoder.num_cross_attends=1", "model.encoder.dropout=0.1", "data.batch_size=128",
+    "trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.devices=1", "logger=csv", "callbacks.samples=null",
+    "callbacks.attention=null", "callbacks.attention_by_modality=null", "callbacks.attention_modalities=null",
+    "callbacks.report=null", "test=false",
 )  # fmt: skip
 OTHER = ("trainer.accumulate_grad_batches=2", "data.balanced_sampling=true", "+trainer.val_check_interval=0.5")
 
