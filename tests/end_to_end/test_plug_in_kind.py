@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hydra_runs import run
+from hydra_runs import QUIET, run
 from manifest_runs import SMALL
 
 import perceiver
@@ -90,7 +90,9 @@ def test_no_mode_without_trust(mode: str, trained: Path, folder: Path) -> None:
 def test_testing_predicting_and_embedding_with_trust(trained: Path, folder: Path) -> None:
     forget()
     common = (f"ckpt_path={trained}", f"data.manifest={folder / 'days.csv'}", "data.num_workers=0", TRUST)
-    code, _, err = run("mode=test", "experiment=manifest", "logger=none", *common, f"hydra.run.dir={folder / 'test'}")
+    code, _, err = run(
+        "mode=test", "experiment=manifest", "logger=none", *QUIET, *common, f"hydra.run.dir={folder / 'test'}"
+    )
     assert code == 0, err
     earlier, later = (json.loads((one / "metrics.json").read_text()) for one in (trained, folder / "test"))
     assert later["test/loss"] == pytest.approx(earlier["test/loss"], rel=1e-4)

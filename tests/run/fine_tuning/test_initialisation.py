@@ -11,7 +11,7 @@ from hydra_runs import QUICK, SMALL
 from hydra_runs import run as train
 
 FEW = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none", "test=false", "optimizer.lr=0.1")
-NO_FIGURES = ("callbacks.samples=null", "callbacks.attention=null")
+NO_FIGURES = ("callbacks.samples=null", "callbacks.attention=null", "callbacks.report=null")
 
 
 @pytest.fixture(scope="module")
