@@ -19,6 +19,9 @@ NARROW = 8
 MOST_SAMPLED = 2**13
 """Approximate number of elements of a part from which its offset is estimated."""
 
+FAR = 8.0
+"""An offset is removed if it is this many standard deviations from zero."""
+
 
 def standardise(
     parts: Sequence[Tensor], mask: Tensor | None, steady: int, eps: float, grid: tuple[int, int]
@@ -27,9 +30,12 @@ def standardise(
 
     LayerNorm ignores such an offset, but it costs precision in float32. A single part is centred token by token. Otherwise
     the mean of one part (or of a subset of its tokens) is subtracted from all parts if it is far from zero. The mean is per
-    sample, or common to the batch if that part is shared, so that shared parts stay shared. Masked content is ignored, so a
-    sample's result does not depend on its neighbours in the batch. (Through a shared part their masks would change its
-    rounding, so only large offsets are removed.)
+    sample if that part is; a shared part loses its own offset in each sample then. Otherwise it is common to the batch, and
+    shared parts stay shared.
+
+    Masked content is ignored. What is removed from a sample depends on its neighbours in the batch in one case only: the
+    mean of a part that they share is taken over what any sample sees. Their masks may then change the sample's result by
+    rounding errors, but only if that part is far from zero, as those of normalised inputs and position features are not.
 
     Args:
         parts: each `(b, outer or 1, inner or 1, c)`, masked content zero; b is B or 1.
@@ -51,7 +57,11 @@ def standardise(
 
 
 def _offset(part: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean of a part, `(b, 1, 1, 1)`, or zero if it is not far from zero compared with the deviation."""
+    """Return the mean of a part, `(b, 1, 1, 1)`, or zero if it is not far from zero.
+
+    Far means compared with the deviation of the values, with a deviation of 1 counted besides: a few values are close to
+    each other by chance, and a single one has no deviation. Values of about unit size are never far, then.
+    """
     # torch.export cannot solve for a step that depends on a dynamic size, so all elements are used.
     size: int | torch.SymInt = prod(part.shape[1:])
     step = 1 if isinstance(size, torch.SymInt) else -(-size // MOST_SAMPLED)
@@ -60,22 +70,26 @@ def _offset(part: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None and mask.shape[1] == part.shape[1]:
         mask = mask[:, ::step]
     mean, deviation = _valid_mean_and_deviation(part[:, ::step], mask)
-    return torch.where(mean.abs() > 8 * deviation, mean, 0.0)
+    return torch.where(mean.abs() > FAR * deviation, mean, 0.0)
 
 
 def _valid_mean_and_deviation(part: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation `(b, 1, …, 1)` of a part over channels and the positions that valid elements see."""
+    """Return mean and deviation `(b, 1, …, 1)` of a part over channels and the positions that valid elements see.
+
+    A deviation of 1 is counted besides those of the values.
+    """
     axes = tuple(range(1, part.ndim))
     if mask is None:
-        deviation, mean = torch.std_mean(part, dim=axes, keepdim=True, correction=0)
-        return mean, deviation
+        variance, mean = torch.var_mean(part, dim=axes, keepdim=True, correction=0)
+        return mean, (variance + 1.0 / prod(part.shape[1:])).sqrt()
     seen = mask[..., None]
     constant = [axis for axis in range(mask.ndim) if part.shape[axis] == 1]
     if constant:
         seen = seen.any(dim=constant, keepdim=True)
     count = (seen.expand(-1, *part.shape[1:-1], -1).sum(dim=axes, keepdim=True) * part.shape[-1]).clamp(min=1)
     mean = torch.where(seen, part, 0.0).sum(dim=axes, keepdim=True) / count
-    return mean, (torch.where(seen, part - mean, 0.0).square().sum(dim=axes, keepdim=True) / count).sqrt()
+    squares = torch.where(seen, part - mean, 0.0).square().sum(dim=axes, keepdim=True)
+    return mean, ((squares + 1.0) / count).sqrt()
 
 
 def _reciprocal_std(parts: Sequence[Tensor], eps: float, grid: tuple[int, int]) -> Tensor:

@@ -48,6 +48,9 @@
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+typedef float few __attribute__((vector_size(4 * MOST_CONTENT)));
+typedef uint32_t few_bits __attribute__((vector_size(4 * MOST_CONTENT), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
@@ -72,6 +75,7 @@ typedef struct {
     float *shared;            /* per block of rows: the packed queries and their panels, if all samples share them */
     float *partial;           /* partial gradients of a wave of samples, by groups of blocks */
     float *bounds;            /* per sample: largest |content| and rstd of valid tokens */
+    uint8_t *seen;            /* per sample: outer, then inner indices at which it has a valid token; NULL without a mask */
     int64_t blocks, groups, grads, wave, first, team;
     int has_inner, has_full;
 } task;
@@ -564,46 +568,99 @@ static const float *prepared(const task *k, int64_t sample, int64_t number, floa
 
 /* ---------------------------------------------------------------------------------------------- forward */
 
-/* Largest |content| and rstd among the valid tokens of a sample; rstd is -1 without valid tokens. */
+/* Outer and inner indices at which a sample has a valid token. */
+static void find_seen(const task *k, const uint8_t *restrict mask, uint8_t *restrict outer)
+{
+    uint8_t *restrict inner = outer + k->outer;
+    memset(inner, 0, k->inner);
+    for (int64_t o = 0; o < k->outer; o++, mask += k->inner) {
+        uint8_t any = 0;
+        for (int64_t i = 0; i < k->inner; i++) inner[i] |= mask[i] != 0, any |= mask[i] != 0;
+        outer[o] = any;
+    }
+}
+
+/* Largest |x|, or `least`. */
+static float largest(const float *x, int64_t n, float least)
+{
+    vec top = splat(least);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vec y = (vec) * (const loose *)(x + i);
+        top = most(top, most(y, -y));
+    }
+    for (int lane = 0; lane < LANES; lane++) least = fmaxf(least, top[lane]);
+    for (; i < n; i++) least = fmaxf(least, fabsf(x[i]));
+    return least;
+}
+
+/* Largest of the positive x at valid tokens, or -1. */
+static float largest_valid(const float *x, const uint8_t *mask, int64_t n)
+{
+    vec top = {0};
+    bits any = {0};
+    float all = -1;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        bits valid = (bits)(__builtin_convertvector(*(const bytes *)(mask + i), bits) != 0);
+        any |= valid;
+        top = most(top, (vec)((bits) * (const loose *)(x + i) & valid));
+    }
+    for (int lane = 0; lane < LANES; lane++)
+        if (any[lane]) all = fmaxf(all, top[lane]);
+    for (; i < n; i++)
+        if (mask[i]) all = fmaxf(all, x[i]);
+    return all;
+}
+
+/* Largest |content| of valid tokens, each a vector of which the first C values count. */
+static float largest_content(const float *content, const uint8_t *mask, int64_t n, int64_t C)
+{
+    few_bits own, top = {0};
+    float all = 0;
+    int64_t i = 0;
+    for (int c = 0; c < MOST_CONTENT; c++) own[c] = c < C ? 0x7fffffff : 0; /* without the sign */
+    for (; i * C + MOST_CONTENT <= n * C; i++) {
+        few_bits x = *(const few_bits *)(content + i * C) & own & -(uint32_t)(mask[i] != 0);
+        few_bits more = (few_bits)(x > top); /* floats that are not negative are in the order of their bits */
+        top = (x & more) | (top & ~more);
+    }
+    few found = (few)top;
+    for (int c = 0; c < MOST_CONTENT; c++) all = fmaxf(all, found[c]);
+    for (; i < n; i++)
+        for (int c = 0; mask[i] && c < C; c++) all = fmaxf(all, fabsf(content[i * C + c]));
+    return all;
+}
+
+/* Largest |content| and rstd among the valid tokens of a sample; rstd is -1 without valid tokens. What the mask hides is left
+   out: in a part that samples share it may be valid for another sample, and then a result would depend on its neighbours. */
 static void bound_job(const void *argument, int64_t sample, float *work)
 {
     const task *k = argument;
     (void)work;
-    int64_t tokens = k->outer * k->inner;
+    int64_t tokens = k->outer * k->inner, C = k->num_content;
     const float *content = k->content + sample * k->content_stride, *rstd = k->rstd + sample * k->rstd_stride;
     const uint8_t *mask = k->mask ? k->mask + sample * k->mask_stride : NULL;
-    float widest = 0, largest = -1;
-    vec top = {0};
-    int64_t i = 0;
-    for (; i + LANES <= tokens * k->num_content; i += LANES) {
-        vec x = (vec) * (const loose *)(content + i);
-        top = most(top, most(x, -x));
-    }
-    for (int lane = 0; lane < LANES; lane++) widest = fmaxf(widest, top[lane]);
-    for (; i < tokens * k->num_content; i++) widest = fmaxf(widest, fabsf(content[i]));
-    top = splat(-1);
-    if (!mask)
-        for (i = 0; i + LANES <= tokens; i += LANES) top = most(top, (vec) * (const loose *)(rstd + i));
-    else
-        i = 0;
-    for (int lane = 0; lane < LANES; lane++) largest = fmaxf(largest, top[lane]);
-    for (; i < tokens; i++)
-        if (!mask || mask[i]) largest = fmaxf(largest, rstd[i]);
-    k->bounds[2 * sample] = widest;
-    k->bounds[2 * sample + 1] = largest;
+    if (mask) find_seen(k, mask, k->seen + sample * (k->outer + k->inner));
+    k->bounds[2 * sample] = !C ? 0 : mask ? largest_content(content, mask, tokens, C) : largest(content, tokens * C, 0);
+    k->bounds[2 * sample + 1] = mask ? largest_valid(rstd, mask, tokens) : largest(rstd, tokens, -1);
 }
 
 /* References for which one pass suffices, unless a row's scores stay far below their bound. */
 static void one_pass_references(const task *k, int64_t sample, const float *panels, block *b)
 {
-    vec outer[VECTORS], inner[VECTORS];
-    UNROLL for (int v = 0; v < VECTORS; v++) outer[v] = splat(NEVER), inner[v] = splat(k->has_inner ? NEVER : 0);
-    for (int64_t o = 0; o < k->outer; o++)
-        UNROLL for (int v = 0; v < VECTORS; v++) outer[v] = most(outer[v], ((const vec *)panels)[o * VECTORS + v]);
-    for (int64_t i = 0; k->has_inner && i < k->inner; i++)
-        UNROLL for (int v = 0; v < VECTORS; v++) inner[v] = most(inner[v], ((const vec *)panels)[(k->outer + i) * VECTORS + v]);
+    vec top[2][VECTORS]; /* over the outer, then the inner axis */
+    const uint8_t *seen = k->mask ? k->seen + sample * (k->outer + k->inner) : NULL;
+    const float penalty[2] = {NEVER, 0}; /* for indices at which the mask hides all tokens */
+    UNROLL for (int v = 0; v < VECTORS; v++) top[0][v] = splat(NEVER), top[1][v] = splat(k->has_inner ? NEVER : 0);
+    for (int axis = 0; axis < 1 + k->has_inner; axis++) {
+        int64_t from = axis ? k->outer : 0, to = axis ? k->outer + k->inner : k->outer;
+        for (int64_t i = from; i < to; i++)
+            UNROLL for (int v = 0; v < VECTORS; v++)
+                top[axis][v] = most(top[axis][v], ((const vec *)panels)[i * VECTORS + v] + (seen ? penalty[seen[i]] : 0));
+    }
     for (int v = 0; v < VECTORS; v++) {
-        vec bound = outer[v] + inner[v];
+        vec bound = top[0][v] + top[1][v];
         for (int c = 0; c < k->num_content; c++) bound += most(b->a[c][v], -b->a[c][v]) * k->bounds[2 * sample];
         b->reference[v] = most(splat(0), bound) * k->bounds[2 * sample + 1] - HEADROOM;
     }
@@ -875,9 +932,11 @@ int perceiver_forward(task *k)
 {
     set_up(k);
     k->bounds = malloc(2 * k->batch * sizeof(float));
-    int failed = !k->bounds || share(k) || parallel(k, bound_job, k->batch, 0, k->threads, k->team)
+    k->seen = k->mask ? malloc(k->batch * (k->outer + k->inner)) : NULL;
+    int failed = !k->bounds || (k->mask && !k->seen) || share(k) || parallel(k, bound_job, k->batch, 0, k->threads, k->team)
                  || parallel(k, forward_job, k->batch * k->blocks, forward_work(k), k->threads, k->team);
     free(k->bounds);
+    free(k->seen);
     free(k->shared);
     return failed;
 }

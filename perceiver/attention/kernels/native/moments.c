@@ -16,7 +16,7 @@
 #define LINE 1024          /* tokens whose moments stay in the L1 cache */
 #define LINES 8            /* lines per job */
 #define MOST_SAMPLED 8192  /* approximate number of values from which an offset is estimated */
-#define FAR 8.0f           /* an offset is left out if it is this many standard deviations from zero */
+#define FAR 8.0            /* an offset is left out if it is this many standard deviations from zero */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -112,8 +112,9 @@ static void offset_job(const void *argument, int64_t sample, float *work)
     float mean = count ? (float)(sum / (double)count) : 0;
     for (int64_t t = 0; t < n; t += step)
         if (seen(k, x, sample, t)) squares += sum_of(1, data + t * x->channels, run, mean);
-    float deviation = count ? sqrtf((float)(squares / (double)count)) : 0;
-    k->offset[sample] = fabsf(mean) > FAR * deviation ? mean : 0;
+    /* A few values are close to each other by chance, and a single one has no deviation: hence 1 more. */
+    double deviation = sqrt((squares + 1) / (double)high(count, 1));
+    k->offset[sample] = fabs((double)mean) > FAR * deviation ? mean : 0;
 }
 
 /* ---------------------------------------------------------------------------------------------- moments of parts */

@@ -44,7 +44,7 @@ class Task(ctypes.Structure):
         ("parts", ctypes.POINTER(Part)),
         *((name, ctypes.c_void_p) for name in ("sums", "lse", "grad_sums", "grad_lse")),
         *((name, ctypes.c_void_p) for name in ("queries_grad", "rstd_grad", "content_grad")),
-        *((name, ctypes.c_void_p) for name in ("shared", "partial", "bounds")),
+        *((name, ctypes.c_void_p) for name in ("shared", "partial", "bounds", "seen")),
         *((name, ctypes.c_int64) for name in ("blocks", "groups", "grads", "wave", "first", "team")),
         ("has_inner", ctypes.c_int),
         ("has_full", ctypes.c_int),
