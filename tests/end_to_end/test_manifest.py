@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from hydra_runs import QUIET
 from manifest_cases import animals, write_csv
 from manifest_runs import SETTINGS, SMALL, train
 from PIL import Image
@@ -144,7 +145,7 @@ def perceiver_data(folder: Path, spec: Any) -> Any:
 def test_other_data_modules_predict_too(tmp_path: Path) -> None:
     run = tmp_path / "run"
     small = ("model.encoder.num_latents=4", "model.encoder.latent_channels=16", "trainer.max_epochs=1", "logger=none")
-    code, _, err = train(*small, "test=false", "callbacks.samples=null", "callbacks.attention=null", f"hydra.run.dir={run}")
+    code, _, err = train(*small, "test=false", *QUIET, f"hydra.run.dir={run}")
     assert code == 0, err
     for mode in ("predict", "embed"):
         code, _, err = train(f"mode={mode}", f"ckpt_path={run}", f"hydra.run.dir={tmp_path / mode}")

@@ -20,7 +20,7 @@ from perceiver.run.fine_tuning.starting_point import Checkpoint, Imported, Pretr
 FOURIER = BY_NAME["PerceiverForImageClassificationFourier"]
 QUICKLY = (
     "experiment=finetune", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none", "test=false",
-    "callbacks.samples=null", "callbacks.attention=null",
+    "callbacks.samples=null", "callbacks.attention=null", "callbacks.report=null",
 )  # fmt: skip
 
 
