@@ -11,7 +11,7 @@ from torch import Tensor
 
 QUICK = (
     "data.num_workers=0", "trainer.max_epochs=1", "trainer.limit_val_batches=2", "logger=none", "test=false",
-    "scheduler=none", "callbacks.samples=null", "callbacks.attention=null",
+    "scheduler=none", "callbacks.samples=null", "callbacks.attention=null", "callbacks.report=null",
     "model.encoder.num_latents=4", "model.encoder.latent_channels=16", "model.encoder.num_self_heads=2",
 )  # fmt: skip
 PLAIN = (*QUICK, "regularise=false")

@@ -14,7 +14,7 @@ from perceiver.run.reporting.best_job import best_of
 
 QUICK = (
     *SMALL, "trainer.max_epochs=1", "trainer.limit_train_batches=3", "logger=none", "callbacks.samples=null",
-    "callbacks.attention=null", "model.encoder.num_latents=4", "trainer.gradient_clip_val=null",
+    "callbacks.attention=null", "callbacks.report=null", "model.encoder.num_latents=4", "trainer.gradient_clip_val=null",
 )  # fmt: skip
 
 
