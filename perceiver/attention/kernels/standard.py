@@ -35,7 +35,7 @@ def standardise(
 
     Masked content is ignored. What is removed from a sample depends on its neighbours in the batch in one case only: the
     mean of a part that they share is taken over what any sample sees. Their masks may then change the sample's result by
-    rounding errors, but only if that part is far from zero, as those of normalised inputs and position features are not.
+    rounding errors, but only if that part is far from zero, which position features and normalised inputs are not.
 
     Args:
         parts: each `(b, outer or 1, inner or 1, c)`, masked content zero; b is B or 1.

@@ -2,7 +2,7 @@
  *
  * Each part's mean and sum of squared deviations are taken at the part's own shape; a token's variance follows from those of
  * its parts (parallel-variance formula). An offset that all channels of a sample share is found first and left out, since it
- * would cost precision. See eager_moments.py for the same in plain PyTorch.
+ * would cost precision. See standard.py for the same in plain PyTorch.
  */
 #include <math.h>
 #include <stdint.h>
