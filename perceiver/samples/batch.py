@@ -98,8 +98,9 @@ class Batch:
 
     def only(self, names: Collection[str]) -> Batch:
         """Return the batch without its other modalities: they are present in no sample."""
-        nowhere = torch.zeros(self.size, dtype=torch.bool, device=first_tensor(next(iter(self.inputs.values()))).device)
-        return replace(self, masks={**self.masks, **{name: nowhere for name in self.inputs if name not in names}})
+        others = {name: first_tensor(x) for name, x in self.inputs.items() if name not in names}
+        absent = {name: x.new_zeros(self.size, dtype=torch.bool) for name, x in others.items()}
+        return replace(self, masks=self.masks | absent)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the DataLoader."""

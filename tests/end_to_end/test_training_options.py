@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra_runs import run
+from hydra_runs import QUIET, run
 from torch import Tensor
 
 QUICK = (
     "data.num_workers=0", "trainer.max_epochs=1", "trainer.limit_val_batches=2", "logger=none", "test=false",
-    "scheduler=none", "callbacks.samples=null", "callbacks.attention=null", "callbacks.report=null",
+    "scheduler=none", *QUIET,
     "model.encoder.num_latents=4", "model.encoder.latent_channels=16", "model.encoder.num_self_heads=2",
 )  # fmt: skip
 PLAIN = (*QUICK, "regularise=false")

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra_runs import run
+from hydra_runs import QUIET, run
 
 QUICK = (
     "data=digits", "model.encoder.num_latents=64", "model.encoder.latent_channels=16", "model.encoder.num_self_heads=2",
     "model.encoder.num_blocks=1", "model.encoder.num_cross_attends=1", "model.encoder.num_layers_per_block=1",
-    "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "logger=none", "callbacks.samples=null",
-    "callbacks.attention=null", "callbacks.report=null", "test=false",
+    "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "logger=none", *QUIET, "test=false",
 )  # fmt: skip
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hydra_runs import QUICK, SMALL
+from hydra_runs import QUICK, QUIET, SMALL
 from hydra_runs import run as train
 
 FEW = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none", "test=false", "optimizer.lr=0.1")
-NO_FIGURES = ("callbacks.samples=null", "callbacks.attention=null", "callbacks.report=null")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def taken(name: str) -> bool:
 
 def test_a_frozen_encoder_stays_as_it_was_pretrained(pretrained: Path, tmp_path: Path) -> None:
     finished = train(
-        "experiment=finetune", f"init_from={pretrained}", "init_freeze=true", "data.num_labelled=100", *FEW, *NO_FIGURES,
+        "experiment=finetune", f"init_from={pretrained}", "init_freeze=true", "data.num_labelled=100", *FEW, *QUIET,
         "model.encoder.dropout=0.2", f"hydra.run.dir={tmp_path}",
     )  # fmt: skip
     assert finished.code == 0, finished.err
@@ -62,7 +61,7 @@ def test_what_is_taken_learns_more_slowly(pretrained: Path, tmp_path: Path) -> N
     for number, multiplier in enumerate((1.0, 0.01)):
         directory = tmp_path / str(number)
         finished = train(
-            "experiment=finetune", f"init_from={pretrained}", f"init_lr_multiplier={multiplier}", *FEW, *NO_FIGURES,
+            "experiment=finetune", f"init_from={pretrained}", f"init_lr_multiplier={multiplier}", *FEW, *QUIET,
             "optimizer.lr=1e-3", "scheduler=none", f"hydra.run.dir={directory}",
         )  # fmt: skip
         assert finished.code == 0, finished.err

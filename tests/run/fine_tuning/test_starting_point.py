@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hydra_runs import QUICK
+from hydra_runs import QUICK, QUIET
 from hydra_runs import run as train
 from image_sets import folder_set
 from transformers_models import BY_NAME, their_model
@@ -20,7 +20,7 @@ from perceiver.run.fine_tuning.starting_point import Checkpoint, Imported, Pretr
 FOURIER = BY_NAME["PerceiverForImageClassificationFourier"]
 QUICKLY = (
     "experiment=finetune", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none", "test=false",
-    "callbacks.samples=null", "callbacks.attention=null", "callbacks.report=null",
+    *QUIET,
 )  # fmt: skip
 
 

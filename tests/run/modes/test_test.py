@@ -7,6 +7,7 @@ import torch
 from digit_halves import DigitHalves
 from hydra_runs import OTHER_DATA, metrics_of
 from hydra_runs import run as train
+from made_once import made_once
 
 import perceiver
 
@@ -15,10 +16,11 @@ COMMON = (*OTHER_DATA, "data._target_=digit_halves.DigitHalves", "logger=none", 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("halves") / "run"
-    done = train(*COMMON, "trainer.max_epochs=2", "test=false", f"hydra.run.dir={folder}")
-    assert done.code == 0, done.err
-    return folder
+    def make(folder: Path) -> None:
+        done = train(*COMMON, "trainer.max_epochs=2", "test=false", f"hydra.run.dir={folder / 'run'}")
+        assert done.code == 0, done.err
+
+    return made_once(tmp_path_factory, "run_of_halves", make) / "run"
 
 
 @pytest.mark.parametrize("names", [["lower"], ["image"], ["image", "lower"]])

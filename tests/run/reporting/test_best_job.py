@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra_runs import SMALL, metrics_of
+from hydra_runs import QUIET, SMALL, metrics_of
 from hydra_runs import run as train
 
 from perceiver.run.reporting.best_job import best_of
 
 QUICK = (
-    *SMALL, "trainer.max_epochs=1", "trainer.limit_train_batches=3", "logger=none", "callbacks.samples=null",
-    "callbacks.attention=null", "callbacks.report=null", "model.encoder.num_latents=4", "trainer.gradient_clip_val=null",
+    *SMALL, "trainer.max_epochs=1", "trainer.limit_train_batches=3", "logger=none", *QUIET,
+    "model.encoder.num_latents=4", "trainer.gradient_clip_val=null",
 )  # fmt: skip
 
 
